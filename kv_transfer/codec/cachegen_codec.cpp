@@ -30,7 +30,9 @@ constexpr std::uint8_t kHasMeans = 2;
 constexpr std::uint8_t kIsSorted = 4;
 constexpr std::uint32_t kSpreads = 16;
 constexpr std::uint32_t kSortTokensMin = 64;
-constexpr std::size_t kSpreadRowsSeen = 32;
+constexpr std::size_t kRowsSeen = 32;  // of a plane, to find spreads and shares
+/// Of the largest values, once means are taken away: where less is left, steps are as if it were this (0096).
+constexpr float kRestShareMin = 0.35f;
 
 constexpr std::uint32_t kTen = 10;             // tokens that predict from their first one
 constexpr float kCoefficientUnit = 1.0f / 16;  // as LaneKernels::subtract_predicted has it
@@ -137,7 +139,7 @@ bool find_spreads(const ChunkShape& shape, std::size_t tokens, const std::int16_
                                                     0.198425f,  0.31498f, 0.5f,       0.793701f,  1.25992f,
                                                     2.0f,       3.1748f,  5.03968f,   8.0f,       12.6992f};
     if (tokens < kSortTokensMin || shape.groups() < 2) { return false; }
-    const std::size_t step = std::max<std::size_t>(1, tokens / kSpreadRowsSeen);
+    const std::size_t step = std::max<std::size_t>(1, tokens / kRowsSeen);
     const auto rows = static_cast<float>((tokens + step - 1) / step);
     for (std::uint32_t head = 0; head < shape.heads; ++head) {
         std::array<std::uint32_t, kHeadDimMax> sums{};
@@ -209,6 +211,34 @@ private:
         return has_some;
     }
 
+    /// What is left of tokens' largest magnitudes once means are taken away, as a share: of some tokens.
+    static float rest_share(const ChunkShape& shape, const std::byte* from, std::size_t head_bytes,
+                            std::span<const float> means, std::span<const float> scales) {
+        const std::size_t row_bytes = shape.head_dim * shape.value_bytes();
+        float with = 0;
+        float without = 0;
+        for (std::size_t token = 0; token < scales.size();
+             token += std::max<std::size_t>(1, scales.size() / kRowsSeen)) {
+            float largest = 0;
+            for (std::uint32_t head = 0; head < shape.heads; ++head) {
+                const float rest =
+                    lane_kernels().largest_rest(from + head * head_bytes + token * row_bytes,
+                                                means.data() + head * shape.head_dim, shape.head_dim, shape.is_bf16);
+                largest = std::max(largest, rest);
+            }
+            with += scales[token];
+            without += largest;
+        }
+        return with > 0 ? without / with : 1.0f;
+    }
+
+    /// Where a bias is most of the largest value, steps go by what is left: the largest number grows, in the chunk,
+    /// too.
+    static std::int32_t largest_for(std::int32_t largest, float share) {
+        const float wanted = static_cast<float>(largest) * kRestShareMin / std::max(share, 1e-3f);
+        return share < kRestShareMin ? static_cast<std::int32_t>(std::min(wanted + 0.5f, 255.0f)) : largest;
+    }
+
     static bool is_sorted_level(std::uint32_t level) { return level > kReleasedLevels; }
 
     void encode_body(const Job& job, std::span<const std::byte> raw, ChunkWorkspace& workspace,
@@ -241,8 +271,7 @@ private:
         for (std::uint32_t plane = tokens == 0 ? 0 : shape.planes(); plane-- > 0;) {  // backwards, as the entropy stage
             const std::byte* values = raw.data() + plane * shape.plane_values() * shape.value_bytes();
             const std::byte* from = values + coded.first * row_bytes;  // of the first head
-            const std::int32_t largest =
-                number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total);
+            std::int32_t largest = number_max(job.level, job.layer_begin + plane / 2, plane % 2 == 0, job.layers_total);
             float top = 0;
             for (std::size_t token = 0; token < tokens; ++token) {
                 float scale = 0;
@@ -253,7 +282,17 @@ private:
                 scales[token] = scale < 0x1p-100f ? 0.0f : value_of(bf16_near(std::min(scale, 0x1p120f)));
                 top = std::max(top, scales[token]);
             }
-            bool has_means = is_ours && fit_plane(shape, values, coded, {}, means).has_means;
+            // A token whose values are all 0 stays so: its numbers are, and would become the mean.
+            const bool has_means = is_ours && fit_plane(shape, values, coded, {}, means).has_means &&
+                                   std::find(scales.begin(), scales.end(), 0.0f) == scales.end();
+            for (std::uint32_t i = 0; i < shape.channels() && is_ours; ++i) {
+                mean_codes[i] = has_means ? mean_code_of(top, means[i]) : std::int8_t{0};
+                means[i] = has_means ? mean_of(top, mean_codes[i]) : 0.0f;
+            }
+            if (has_means) {
+                const float share = rest_share(shape, from, head_bytes, means, scales);
+                largest = largest_for(largest, share);
+            }
             for (std::size_t token = 0; token < tokens; ++token) {
                 if (is_ours) {
                     scale_codes[token] = code_of(top, scales[token]);
@@ -261,11 +300,6 @@ private:
                 }
                 scale_bits[token] = bf16_near(scales[token]);  // of the released levels, where they are such numbers
                 inverses[token] = scales[token] == 0 ? 0.0f : static_cast<float>(largest) / scales[token];
-                has_means = has_means && scales[token] != 0;  // whose numbers are 0, which would become the mean
-            }
-            for (std::uint32_t i = 0; i < shape.channels() && is_ours; ++i) {
-                mean_codes[i] = has_means ? mean_code_of(top, means[i]) : std::int8_t{0};
-                means[i] = has_means ? mean_of(top, mean_codes[i]) : 0.0f;
             }
             for (std::uint32_t head = 0; head < shape.heads; ++head) {
                 const HeadRows rows{.rows = tokens,

@@ -70,6 +70,8 @@ struct LaneKernels {
                       float* seconds, float* firsts) = nullptr;
     /// The largest magnitude of `count` values; infinities and NaN count as 0.
     float (*largest)(const void* values, std::size_t count, bool is_bf16) = nullptr;
+    /// The same of values without the mean of their channel; what is above 1e30 counts as 0, too.
+    float (*largest_rest)(const void* values, const float* mean, std::size_t count, bool is_bf16) = nullptr;
     /// Adds values and their squares, (unrotated) without mean and scales, over every `step`-th row, by channel; leaves
     /// out what is no number or above 1e15.
     void (*moments)(const HeadRows& head, const void* values, std::size_t step, float* sums, float* squares) = nullptr;

@@ -188,6 +188,18 @@ TEST_CASE("values become numbers and numbers values alike in all families", "[kv
     for (const Family& family : fast_families()) {
         REQUIRE(family.kernels->largest(raw.data(), rows * dim, is_bf16) == largest);
     }
+    auto mean = buffer<float>(dim);
+    for (float& one : mean) {
+        one = static_cast<float>(below(random, 2000)) / 100.0f - 10.0f;
+    }
+    for (std::uint32_t row = 0; row < rows; ++row) {
+        const auto* from = raw.data() + std::size_t{row} * dim * (is_bf16 ? 2 : 4);
+        const float rest = kv_transfer::plain_lane_kernels().largest_rest(from, mean.data(), dim, is_bf16);
+        REQUIRE(rest < 1e30f);
+        for (const Family& family : fast_families()) {
+            REQUIRE(family.kernels->largest_rest(from, mean.data(), dim, is_bf16) == rest);
+        }
+    }
 }
 
 TEST_CASE("numbers become symbols and low bits, and come back, alike in all families", "[kv_transfer][property]") {

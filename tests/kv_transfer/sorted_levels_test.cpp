@@ -1,5 +1,6 @@
 // The levels of cachegen whose channels are sorted: what makes them smaller than the released ones.
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "kv_transfer/codec/number_coder.h"
@@ -92,16 +93,47 @@ TEST_CASE("the mean of a channel costs a sorted level next to nothing", "[kv_tra
     const auto codec = kv_transfer::make_cachegen_codec();
     const auto shape_of = [](bool has_means) {
         return [has_means](std::uint32_t channel) {
-            return ChannelShape{.deviation = 0.5f, .mean = has_means && channel % 3 == 0 ? 6.0f : 0.0f};
+            return ChannelShape{.deviation = 0.5f, .mean = has_means && channel % 3 == 0 ? 2.5f : 0.0f};
         };
     };
     const auto with = make_case(256, 256, shape_of(true));
     // The scale of a token is that of its largest value: with means the steps are as large as without times that.
     const auto large = make_case(256, 256, [](std::uint32_t channel) {
-        return channel == 0 ? ChannelShape{.deviation = 0.01f, .mean = 7.0f} : ChannelShape{.deviation = 0.5f};
+        return channel == 0 ? ChannelShape{.deviation = 0.01f, .mean = 4.0f} : ChannelShape{.deviation = 0.5f};
     });
     CHECK(bits_of(*codec, with, kSorted) < bits_of(*codec, large, kSorted) + 0.15);
     CHECK(bits_of(*codec, with, 3) > bits_of(*codec, large, 3) + 0.3);
+}
+
+TEST_CASE("a bias of many times what else is in the keys leaves the rest its steps", "[kv_transfer]") {
+    const auto codec = kv_transfer::make_cachegen_codec();
+    const auto with_bias = [](float bias) {
+        return make_case(256, 256, [bias](std::uint32_t channel) {
+            return ChannelShape{.deviation = 0.5f, .mean = channel % 3 == 0 ? bias : 0.0f};
+        });
+    };
+    const auto noise = [&](const ChunkCase& chunk, std::uint32_t level) {  // of channels without a bias
+        const auto got = decode(*codec, chunk, level);
+        double squares = 0;
+        std::size_t count = 0;
+        for (std::size_t at = 0; at < got.size() / 2; ++at) {
+            const std::size_t channel = at / (256 * kDim) % kHeads * kDim + at % kDim;
+            if (channel % 3 == 0) { continue; }
+            const auto off = static_cast<double>(kv_test::value_at(got, true, at)) -
+                             static_cast<double>(kv_test::value_at(chunk.raw, true, at));
+            squares += off * off;
+            ++count;
+        }
+        return std::sqrt(squares / static_cast<double>(count));
+    };
+    const ChunkCase biased = with_bias(25.0f);
+    for (const std::uint32_t level : {4u, 5u, 6u}) {
+        CAPTURE(level);
+        // As little is lost as if the largest value were less than three times what is left without the bias.
+        CHECK(noise(biased, level) < 1.25 * noise(with_bias(2.5f), level));
+        CHECK(bits_of(*codec, biased, level) < bits_of(*codec, with_bias(2.5f), level) + 0.3);
+    }
+    CHECK(noise(biased, 3) > 0.4);  // a released level has nothing left of them
 }
 
 TEST_CASE("the first tokens of a sequence travel as they are at sorted levels", "[kv_transfer]") {
