@@ -20,6 +20,7 @@ class Agent:
     node: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     server: str = "scripted"
+    packages_of: str = ""  # the agent whose packages, the same, it uses
     files: dict[str, str] = dataclasses.field(default_factory=dict)  # of its own settings, by path under its HOME
 
     def prepare(self, home: pathlib.Path, names: dict[str, str]) -> pathlib.Path:
@@ -63,15 +64,15 @@ ALL = (
     Agent("aider", server="scripted:aider", python=("aider-chat==0.86.2",), environment={"OPENAI_API_KEY": "none", "OPENAI_API_BASE": "{v1}"},
           run=("aider", "--model", "openai/{model}", "--edit-format", "diff", "--message", TASK, "--yes-always", "--no-check-update", "--no-show-model-warnings",
                "--analytics-disable", "--no-stream", "--map-tokens", "0", "--auto-test", "--test-cmd", CHECK, "add.py")),
-    Agent("aider-messages", server="scripted:aider", python=("aider-chat==0.86.2",), environment={"ANTHROPIC_API_KEY": "none", "ANTHROPIC_API_BASE": "{url}"},
+    Agent("aider-messages", packages_of="aider", server="scripted:aider", python=("aider-chat==0.86.2",), environment={"ANTHROPIC_API_KEY": "none", "ANTHROPIC_API_BASE": "{url}"},
           run=("aider", "--model", "anthropic/{model}", "--edit-format", "diff", "--message", TASK, "--yes-always", "--no-check-update", "--no-show-model-warnings",
                "--analytics-disable", "--map-tokens", "0", "--auto-test", "--test-cmd", CHECK, "add.py")),
-    Agent("gptme", server="scripted:gptme", python=("gptme==0.35.1",), environment=KEY, run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", TASK)),
-    Agent("gptme-calls", python=("gptme==0.35.1",), environment=KEY,
+    Agent("gptme", server="scripted:gptme", python=("gptme==0.35.1",), environment=KEY, run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", "--tool-format", "markdown", TASK)),
+    Agent("gptme-calls", packages_of="gptme", python=("gptme==0.35.1",), environment=KEY,
           run=("gptme", "--non-interactive", "--model", "local/{model}", "--tools", "shell,patch", "--tool-format", "tool", TASK)),
     Agent("opencode", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(OPENCODE)}),
-    Agent("opencode-messages", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
+    Agent("opencode-messages", packages_of="opencode", node=("opencode-ai@1.18.33",), environment={"OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_MODELS_FETCH": "1"},
           run=("opencode", "run", "--model", "sluice/{model}", TASK), files={".config/opencode/opencode.json": json.dumps(MESSAGES_OPENCODE)}),
     Agent("qwen-code", node=("@qwen-code/qwen-code@0.24.4", NODE), environment={**KEY, "OPENAI_MODEL": "{model}", "QWEN_CODE_MAX_OUTPUT_TOKENS": "4096"},  # else as much as some models have of context
           run=("qwen", "--yolo", "--auth-type", "openai", "--prompt", TASK)),

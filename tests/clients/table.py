@@ -133,7 +133,8 @@ PAGES = (
         "PYTHONPATH": "{here}:{here}/../integration"}),
 )
 
-AGENTS = tuple(Client(agent.name, python=agent.python, node=agent.node, run=agent.run, environment=agent.environment, prepare=agent.prepare, check=agents.check, server=agent.server)
+AGENTS = tuple(Client(agent.name, python=agent.python, node=agent.node, run=agent.run, environment=agent.environment, prepare=agent.prepare, check=agents.check, server=agent.server,
+                      packages_of=agent.packages_of)
                for agent in agents.ALL)
 
 CLIENTS = {client.name: client for client in (*SUITES, *FRAMEWORKS, *REAL, *MEASURING, *PAGES, *AGENTS)}

@@ -115,18 +115,19 @@ def smolagents(seed: int) -> str:
 
 def main() -> None:
     loop = globals()[sys.argv[1].replace("-", "_")]
-    told = []
+    whole = 0
     for seed in range(TRIES):
         weather.asked.clear()
         try:
             answer = loop(seed)
         except Exception as error:  # what a framework makes of a model that is too small is told, too
             answer = f"{type(error).__name__}: {error}"
-        if any("Paris" in city for city in weather.asked) and "18" in answer:
-            print(f"{loop.__name__}, try {seed + 1}: called with {weather.asked}, then said {answer!r}")
-            return
-        told.append(f"called with {weather.asked}, then {answer[:200]!r}")
-    sys.exit("no loop was whole:\n" + "\n".join(told))
+        is_whole = any("Paris" in city for city in weather.asked) and "18" in answer
+        whole += is_whole
+        print(f"try {seed + 1}, {'whole' if is_whole else 'not whole'}: called with {weather.asked}, then {answer[:200]!r}", flush=True)
+    if not whole:
+        sys.exit("no loop was whole")
+    print(f"{whole} of {TRIES} loops were whole")
 
 
 if __name__ == "__main__":
