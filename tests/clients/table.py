@@ -109,7 +109,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 def lm_eval(name: str, tokenizer: str, tasks: str, kind: str = "local-completions", route: str = "completions", *more: str) -> Client:
-    return Client(name, python=LM_EVAL, server="suites", environment=OFFLINE, prepare=measuring.tasks, check=measuring.accuracy,
+    return Client(name, python=LM_EVAL, packages_of="lm-eval", server="suites", environment=OFFLINE, prepare=measuring.tasks, check=measuring.accuracy,
                   run=("lm_eval", "run", "--model", kind, "--model_args", f"base_url={{v1}}/{route},model={{model}},num_concurrent=2,max_length=512,{tokenizer}",
                        "--include_path", "{home}", "--output_path", "{home}/out", "--tasks", tasks, *more))
 
