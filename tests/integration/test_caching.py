@@ -207,7 +207,8 @@ def test_equal_requests_at_one_time_are_one_run_at_the_engine(server):
     kinds = [answer.headers["x-cache"] for answer in answers]
     # Such an answer ends at its bound of tokens and is not kept: who came after its end ran anew.
     assert kinds.count("MISS") == runs(server.port) - before
-    assert counted(server.port, "sluice_worker_generation_tokens_total") - tokens == 400 * kinds.count("MISS")
+    # Whoever went away in a test before may have had a few tokens more; nobody had another 400.
+    assert kinds.count("MISS") <= (counted(server.port, "sluice_worker_generation_tokens_total") - tokens) / 400 < kinds.count("MISS") + 1
     assert kinds.count("COALESCED") == count - kinds.count("MISS") > 0
     assert len({answer.json()["id"] for answer in answers}) == count
 
