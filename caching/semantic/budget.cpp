@@ -5,7 +5,7 @@
 namespace caching {
 namespace {
 
-constexpr double kWrongChanceMost = 0.07;  // of one answer, with the whole budget left
+constexpr double kWrongChanceMost = 0.04;  // of one answer, with the whole budget left
 constexpr double kLateChanceMost = 0.12;  // likewise of one that may have changed: what was seen of changes is no guess
 constexpr double kWrongChanceLeast = 0.01;  // with the budget nearly spent
 constexpr double kCreditHits = 100;         // so that a cold category can begin

@@ -14,7 +14,7 @@ public:
     /// What is kept for the time when the pools have too much to do.
     struct Reserve {
         double share = 0;                 // of the budget, that is not spent at rest
-        double wrong_chance_most = 0.07;  // of one answer under full load, with the whole budget left
+        double wrong_chance_most = 0.04;  // of one answer under full load, with the whole budget left
     };
     explicit ErrorBudget(double error_target) : ErrorBudget(error_target, Reserve()) {}
     ErrorBudget(double error_target, Reserve reserve) : target_(error_target), reserve_(reserve) {}

@@ -35,10 +35,6 @@ bool names_now(std::string_view text) {
     return false;
 }
 
-bool is_volatile(double likely, std::string_view text) {
-    return likely >= kVolatileFrom || names_now(text);
-}
-
 }  // namespace
 
 std::vector<CategoryPolicy> default_policies() {
@@ -133,11 +129,8 @@ std::size_t CategoryClassifier::classify(std::string_view text) const {
     const auto likely = probabilities(text);
     const auto kind =
         static_cast<std::size_t>(std::max_element(likely.begin(), likely.begin() + kVolatile) - likely.begin());
-    return kind == kGeneral && is_volatile(likely[kVolatile], text) ? kVolatile : kind;
-}
-
-bool CategoryClassifier::looks_volatile(std::string_view text) const {
-    return is_volatile(probabilities(text)[kVolatile], text);
+    if (kind == kGeneral && (likely[kVolatile] >= kVolatileFrom || names_now(text))) { return kVolatile; }
+    return kind;
 }
 
 }  // namespace caching

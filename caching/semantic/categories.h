@@ -28,7 +28,6 @@ struct CategoryPolicy {
 
 /// support, code, maths, general, volatile; in the order of the classifier.
 constexpr std::size_t kBuiltInCategories = 5;
-constexpr std::size_t kSupport = 0;
 constexpr std::size_t kGeneral = 3;
 constexpr std::size_t kVolatile = 4;
 constexpr std::size_t kCategoriesMost = 64;
@@ -42,8 +41,6 @@ public:
 
     /// Index into the policies.
     std::size_t classify(std::string_view text) const;
-    /// Of a question that is not of another kind: whether its answer changes soon.
-    bool looks_volatile(std::string_view text) const;
     std::array<double, kBuiltInCategories> probabilities(std::string_view text) const;
 
 private:

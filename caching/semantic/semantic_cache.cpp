@@ -62,7 +62,7 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
     const std::string_view text = asked(question);
     probe.category = classifier_.classify(text);
     const auto partition = partitions_.find(probe.keys.partition);
-    if (partition != partitions_.end()) { probe.category = kind_among(partition->second, probe.category, text); }
+    if (partition != partitions_.end()) { probe.category = kind_among(partition->second, probe.category); }
     if (!vector.empty()) {
         probe.vector = std::move(vector);
         probe.profile = profile_of(canonical_text(text));
@@ -71,11 +71,7 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
         Entry& entry = entries_.at(same->second);
         ErrorBudget& budget = learnt_[entry.category].budget;
         const double late = late_chance(entry, now);
-        // Its question may be taken for another kind now than when it was kept (kind_among()).
-        const auto kind_ttl = std::chrono::milliseconds(options_.categories[probe.category].ttl_ms);
-        const bool is_in_kind = entry.category == probe.category || now - entry.created < kind_ttl;
-        const bool may_late = may_serve(entry, now, relief) && late <= budget.late_chance_max(relief);
-        if (is_in_kind && (alive(entry, now) || may_late)) {
+        if (alive(entry, now) || (may_serve(entry, now, relief) && late <= budget.late_chance_max(relief))) {
             found.kind = HitKind::exact;
             found.similarity = 1.0;
             found.is_late = found.is_relieved = !alive(entry, now);
@@ -96,14 +92,9 @@ Lookup SemanticCache::lookup(const Question& question, double relief, std::vecto
 
 /// What questions are kept with says of a question's kind, too: where nearly all of a partition are of one kind (it has
 /// a system prompt, mostly), the others are taken for it. What changes soon stays what it is, as does what only equal
-/// questions are answered for. Where fewer than half are support questions, what looks like one is judged like the
-/// others there: its answer does not come from a handbook, and may change soon.
-std::size_t SemanticCache::kind_among(const Partition& partition, std::size_t kind, std::string_view text) const {
+/// questions are answered for.
+std::size_t SemanticCache::kind_among(const Partition& partition, std::size_t kind) const {
     if (kind == kVolatile || !options_.categories[kind].semantic || partition.size() < kKindFrom) { return kind; }
-    if (kind == kSupport && 2 * std::size_t{partition.kinds[kSupport]} < partition.size()) {
-        kind = classifier_.looks_volatile(text) ? kVolatile : kGeneral;
-        if (kind == kVolatile) { return kind; }
-    }
     const auto most = std::max_element(partition.kinds.begin(), partition.kinds.end());
     const auto common = static_cast<std::size_t>(most - partition.kinds.begin());
     const bool is_common = static_cast<double>(*most) >= kKindShare * static_cast<double>(partition.size());

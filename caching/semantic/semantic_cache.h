@@ -227,7 +227,7 @@ private:
         double words = 0;       // likeness of the hashed vectors, where a model's stand beside them
         double words_vote = 0;  // likewise by these
     };
-    std::size_t kind_among(const Partition& partition, std::size_t kind, std::string_view text) const;
+    std::size_t kind_among(const Partition& partition, std::size_t kind) const;
     bool embed_probe(const Question& question, Probe& probe);
     /// Who says together what he says.
     struct Heard {
